@@ -69,6 +69,14 @@ type Boot struct {
 	Stub *File `toml:"stub"`
 	// Device is the boot disk in the boot loader's words, "mmc 0" (uboot only).
 	Device string `toml:"device"`
+	// Environment is the size of the environment that this build of U-Boot
+	// reads from the factory partition (its CONFIG_ENV_SIZE, with
+	// CONFIG_ENV_IS_IN_FAT); 0: it reads none (uboot only). With it U-Boot goes
+	// straight to the boot script.
+	Environment Size `toml:"environment"`
+	// Record are the places of the two sectors of the boot record, in front of
+	// the partitions; without it slot a is always tried first (uboot only).
+	Record []Size `toml:"record"`
 	// Blobs are written raw in front of the partitions.
 	Blobs []Blob `toml:"blob"`
 	// Files go to the factory partition, beside the loader's own (rpi only:

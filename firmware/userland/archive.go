@@ -74,8 +74,9 @@ func (a *Archive) Bytes() ([]byte, error) {
 // It pads a file's name with further zeros, which the kernel and every cpio take
 // for the end of the name.
 type aligned struct {
-	buf bytes.Buffer
-	w   cpio.RecordWriter
+	buf     bytes.Buffer
+	w       cpio.RecordWriter
+	fillers map[int]bool // zeros in the names of those written so far
 }
 
 // OpenWriter is part of initramfs.WriteOpener.
@@ -87,14 +88,42 @@ func (a *aligned) OpenWriter() (initramfs.Writer, error) {
 // WriteRecord is part of initramfs.Writer.
 func (a *aligned) WriteRecord(r cpio.Record) error {
 	if r.Mode&cpio.S_IFMT == cpio.S_IFREG && r.FileSize > 0 {
-		used := a.buf.Len() + headerSize + len(r.Name) + 1
-		pad := (pageSize - used%pageSize) % pageSize
-		if len(r.Name)+1+pad > pathMax {
+		if len(r.Name)+1+pageSize/2 > pathMax {
 			return fmt.Errorf("name %q is too long to align its data", r.Name)
 		}
-		r.Name += strings.Repeat("\x00", pad)
+		if a.missing(r.Name) > pageSize/2 {
+			if err := a.fill(a.missing(r.Name) - pageSize/4); err != nil {
+				return err
+			}
+		}
+		r.Name += strings.Repeat("\x00", a.missing(r.Name))
 	}
 	return a.w.WriteRecord(r)
+}
+
+// missing is how many bytes more in a record's name would have its data begin a
+// page.
+func (a *aligned) missing(name string) int {
+	used := a.buf.Len() + headerSize + len(name) + 1
+	return (pageSize - used%pageSize) % pageSize
+}
+
+// fill takes up about n bytes (at least 1 KiB) with a record that says nothing new:
+// the root folder. A name may be no longer than a page, so the larger gaps are
+// filled in two steps. The writer drops a name that it has written before, zeros
+// and all, so no two fillers have the same number of them.
+func (a *aligned) fill(n int) error {
+	zeros := n - headerSize
+	for a.fillers[zeros] {
+		zeros--
+	}
+	if a.fillers == nil {
+		a.fillers = map[int]bool{}
+	}
+	a.fillers[zeros] = true
+	root := cpio.MakeReproducible(cpio.Directory(".", 0o755))
+	root.Name += strings.Repeat("\x00", zeros)
+	return a.w.WriteRecord(root)
 }
 
 // Finish is part of initramfs.Writer.

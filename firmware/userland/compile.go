@@ -14,6 +14,7 @@ package userland
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -109,16 +110,26 @@ func ModuleDir(ctx context.Context) (string, error) {
 	return string(bytes.TrimSpace(out)), nil
 }
 
-// GoVersion is the version of the go command that compiles, which may be another
-// one than this program was built with.
-func (c Compiler) GoVersion(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", "env", "GOVERSION")
+// Toolchain is what the go command tells of itself.
+type Toolchain struct {
+	Version     string `json:"GOVERSION"` // go1.26.8
+	ModuleCache string `json:"GOMODCACHE"`
+}
+
+// Toolchain asks the go command that compiles, which may be another one than this
+// program was built with.
+func (c Compiler) Toolchain(ctx context.Context) (Toolchain, error) {
+	cmd := exec.CommandContext(ctx, "go", "env", "-json", "GOVERSION", "GOMODCACHE")
 	cmd.Dir = c.Dir
+	var t Toolchain
 	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("asking the go command for its version (is Go installed and on the PATH? this program was built with %s): %w", runtime.Version(), err)
+	if err == nil {
+		err = json.Unmarshal(out, &t)
 	}
-	return string(bytes.TrimSpace(out)), nil
+	if err != nil {
+		return t, fmt.Errorf("asking the go command about itself (is Go installed and on the PATH? this program was built with %s): %w", runtime.Version(), err)
+	}
+	return t, nil
 }
 
 // lock takes the advisory lock of a file and returns what gives it back. The

@@ -29,11 +29,11 @@ func (c Compiler) AddDevTools(ctx context.Context, t Target, a *Archive) error {
 	if err != nil {
 		return err
 	}
-	gov, err := c.GoVersion(ctx)
+	toolchain, err := c.Toolchain(ctx)
 	if err != nil {
 		return err
 	}
-	key := sha256.Sum256([]byte(gov + "\n" + strings.Join(commands, "\n")))
+	key := sha256.Sum256([]byte(toolchain.Version + "\n" + strings.Join(commands, "\n")))
 	dir := filepath.Join(c.Cache, "devtools")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("dev tools: %w", err)
