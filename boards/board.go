@@ -128,6 +128,9 @@ type QEMU struct {
 	// tree and initramfs are taken out of the built image and handed over,
 	// where QEMU has no model of the boot ROM).
 	Boot string `toml:"boot"`
+	// Args are added to the kernel command line of a direct boot, for what the
+	// model lacks.
+	Args []string `toml:"args"`
 	// Firmware is the UEFI firmware (uefi chain): code and variable store.
 	Firmware  *File `toml:"firmware"`
 	Variables *File `toml:"variables"`

@@ -146,6 +146,11 @@ func (b *build) takeKernel(context.Context) (string, error) {
 	if b.modules, err = k.Modules(b.Board.Kernel.Modules); err != nil {
 		return "", b.locate(err)
 	}
+	if b.Board.Boot.Chain != boards.UEFI { // no Secure Boot, so nothing to sign for
+		for i := range b.modules {
+			b.modules[i].Data = kernel.Unsigned(b.modules[i].Data)
+		}
+	}
 	if b.Epoch.IsZero() {
 		info, err := fs.Stat(b.packages[b.Board.Kernel.Package].FS(), "boot/vmlinuz-"+k.Release)
 		if err != nil {
@@ -279,14 +284,19 @@ func (b *build) authorities() ([]byte, error) {
 // boxFacts is board.json. The box has its own copy of this type, initramfs/state's
 // Board, since the builder never imports what it compiles; ci holds them together.
 type boxFacts struct {
-	Name      string   `json:"name"`
-	Arch      string   `json:"arch"`
-	Variant   string   `json:"variant"`
-	Version   string   `json:"version"`
-	BuildTime int64    `json:"build_time"`
-	Modules   []string `json:"modules"`
-	Disk      boxDisk  `json:"disk"`
-	Watchdog  int      `json:"watchdog"`
+	Name      string      `json:"name"`
+	Arch      string      `json:"arch"`
+	Variant   string      `json:"variant"`
+	Version   string      `json:"version"`
+	BuildTime int64       `json:"build_time"`
+	Modules   []boxModule `json:"modules"`
+	Disk      boxDisk     `json:"disk"`
+	Watchdog  int         `json:"watchdog"`
+}
+
+type boxModule struct {
+	Path  string `json:"path"`
+	Needs []int  `json:"needs,omitempty"`
 }
 
 type boxDisk struct {
@@ -301,11 +311,17 @@ func (b *build) facts(moduleRoot string) ([]byte, error) {
 	l := b.Board.Layout()
 	f := boxFacts{
 		Name: b.Board.Name, Arch: b.Board.Arch, Variant: b.Variant, Version: b.Version,
-		BuildTime: b.Epoch.Unix(), Modules: []string{}, Watchdog: b.Board.Kernel.Watchdog,
+		BuildTime: b.Epoch.Unix(), Modules: []boxModule{}, Watchdog: b.Board.Kernel.Watchdog,
 		Disk: boxDisk{Table: l.Table, ID: l.ID, Partitions: map[string]int{}, GUIDs: map[string]string{}},
 	}
-	for _, m := range b.modules {
-		f.Modules = append(f.Modules, "/"+path.Join(moduleRoot, m.Path))
+	place := map[string]int{}
+	for i, m := range b.modules {
+		place[m.Name] = i
+		box := boxModule{Path: "/" + path.Join(moduleRoot, m.Path)}
+		for _, name := range m.Deps {
+			box.Needs = append(box.Needs, place[name])
+		}
+		f.Modules = append(f.Modules, box)
 	}
 	for _, p := range l.Partitions {
 		f.Disk.Partitions[p.Name] = p.Number

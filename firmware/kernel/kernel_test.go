@@ -70,6 +70,8 @@ func tree(t testing.TB) fstest.MapFS {
 		m + "kernel/drivers/net/virtio_net.ko.xz":          file(xzed(t, ko(t, "depends=net-failover,virtio", "alias=virtio:d00000001v*"))),
 		m + "kernel/net/net_failover.ko":                   file(ko(t, "depends=failover")),
 		m + "kernel/net/failover.ko":                       file(ko(t, "softdep=pre: net-failover")), // a circle of soft and hard
+		m + "kernel/lib/wishful.ko":                        file(ko(t, "softdep=pre: the-wish nobody-has-this")),
+		m + "kernel/lib/granter.ko":                        file(ko(t, "alias=the-wish")),
 		m + "kernel/drivers/broken/broken.ko":              file([]byte("not an object")),
 		m + "kernel/drivers/orphan/orphan.ko":              file(ko(t, "depends=nowhere")),
 	}
@@ -105,6 +107,7 @@ func TestModulesInLoadOrder(t *testing.T) {
 		{"dependencies come first", []string{"ext4"}, []string{"jbd2", "mbcache", "ext4"}},
 		{"order of the list is kept", []string{"mbcache", "ext4"}, []string{"mbcache", "jbd2", "ext4"}},
 		{"hyphen or underscore; built in is free", []string{"virtio", "virtio-net"}, []string{"failover", "net_failover", "virtio_net"}},
+		{"a wish by alias comes first too", []string{"wishful", "granter"}, []string{"granter", "wishful"}},
 		{"nothing wanted", nil, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -168,6 +171,22 @@ func TestModulesUnknownAllAtOnce(t *testing.T) {
 	}
 }
 
+func TestUnsigned(t *testing.T) {
+	signed := func(size string) string { return "MODULE" + "sig" + strings.Repeat("\x00", 8) + size + signatureMark }
+	for _, tt := range []struct{ name, module, want string }{
+		{"signed", signed("\x00\x00\x00\x03"), "MODULE"},
+		{"not signed", "MODULE", "MODULE"},
+		{"longer than the file", signed("\x00\x00\x00\x0a"), signed("\x00\x00\x00\x0a")},
+		{"much longer", signed("\xff\xff\xff\xff"), signed("\xff\xff\xff\xff")},
+		{"mark only", signatureMark, signatureMark},
+		{"empty", "", ""},
+	} {
+		if got := string(Unsigned([]byte(tt.module))); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestDeviceTree(t *testing.T) {
 	p := open(t, tree(t))
 	for name, want := range map[string]string{"vendor/board.dtb": "dtb", "vendor/flat.dtb": "flat"} {
@@ -215,5 +234,10 @@ func FuzzParseDep(f *testing.F) {
 func FuzzModInfo(f *testing.F) {
 	f.Add(ko(f, "depends=a,b", "alias=pci:*"))
 	f.Add([]byte("\x7fELF"))
-	f.Fuzz(func(t *testing.T, module []byte) { ModInfo(module) })
+	f.Fuzz(func(t *testing.T, module []byte) {
+		ModInfo(module)
+		if got := Unsigned(module); len(got) > len(module) {
+			t.Errorf("grew from %d to %d bytes", len(module), len(got))
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,8 @@ type Module struct {
 	Deps []string // names of the shipped modules it needs, each loaded before it
 	// Aliases are the patterns of devices and names that the module answers to.
 	Aliases []string
+
+	soft []string // names or aliases that it would like loaded before it
 }
 
 // UnknownModule says that a wanted module is neither a file nor built in.
@@ -62,6 +65,7 @@ func (p *Package) Modules(wanted []string) ([]Module, error) {
 	if err != nil {
 		return nil, err
 	}
+	softToHard(loaded)
 	var order []Module
 	done := map[string]bool{}
 	var visit func(name string)
@@ -74,13 +78,36 @@ func (p *Package) Modules(wanted []string) ([]Module, error) {
 		for _, d := range m.Deps {
 			visit(d)
 		}
-		m.Deps = slices.DeleteFunc(slices.Clone(m.Deps), func(d string) bool { return loaded[d] == nil })
+		// What is built in is not waited for, nor what stands behind in a cycle.
+		m.Deps = slices.DeleteFunc(slices.Clone(m.Deps), func(d string) bool {
+			return !slices.ContainsFunc(order, func(o Module) bool { return o.Name == d })
+		})
 		order = append(order, *m)
 	}
 	for _, name := range wanted {
 		visit(canonical(name))
 	}
 	return order, nil
+}
+
+// softToHard turns soft dependencies on modules that are loaded anyhow, by name or
+// by alias, into hard ones. ext4 wishes for crypto-crc32c, which crc32c_generic
+// answers to, and mounts nothing when that comes later.
+func softToHard(loaded map[string]*Module) {
+	answers := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(loaded)) {
+		answers[name] = name
+		for _, alias := range loaded[name].Aliases {
+			answers[canonical(alias)] = name
+		}
+	}
+	for _, m := range loaded {
+		for _, wish := range m.soft {
+			if name := answers[wish]; name != "" && name != m.Name && !slices.Contains(m.Deps, name) {
+				m.Deps = append(m.Deps, name)
+			}
+		}
+	}
 }
 
 // closure reads the wanted modules and, round by round, what they need.
@@ -119,9 +146,10 @@ func (p *Package) closure(wanted []string) (map[string]*Module, error) {
 			loaded[m.Name] = m
 		}
 		for _, m := range round {
-			for _, d := range m.Deps {
+			for _, d := range slices.Concat(m.Deps, m.soft) {
 				switch {
 				case loaded[d] != nil || p.isBuiltin(d):
+				case p.files[d] == "" && slices.Contains(m.soft, d): // an alias, or gone
 				case p.files[d] == "":
 					faults = append(faults, &UnknownModule{Index: -1, Name: d, Needs: m.Name, Release: p.Release})
 				default:
@@ -162,14 +190,8 @@ func (p *Package) read(name string) (*Module, error) {
 			m.Deps = append(m.Deps, names(strings.Split(list, ","))...)
 		}
 	}
-	// A soft dependency is a wish: it counts when the package has a module of
-	// that name, and is dropped when it is built in or only an alias.
-	for _, soft := range info["softdep"] {
-		for _, d := range preSoftdeps(soft) {
-			if p.files[d] != "" {
-				m.Deps = append(m.Deps, d)
-			}
-		}
+	for _, line := range info["softdep"] {
+		m.soft = append(m.soft, preSoftdeps(line)...)
 	}
 	return m, nil
 }
@@ -229,6 +251,31 @@ func ModInfo(module []byte) (map[string][]string, error) {
 		}
 	}
 	return info, nil
+}
+
+// signatureMark ends a signed module; before it stand the signature and twelve
+// bytes that tell its length in the last four, big-endian
+// (include/linux/module_signature.h).
+const signatureMark = "~Module signature appended~\n"
+
+// Unsigned returns the module without the signature that its builder appended, or as
+// it is when there is none that makes sense.
+//
+// A signature is worth its cost where the loader vouches for the kernel and the
+// kernel is locked down (UEFI Secure Boot). Elsewhere whoever can replace a module
+// can replace init beside it, and Debian 13's kernels check an ECDSA signature in
+// generic C: 0.4 s for each module on an emulated Cortex-A7.
+func Unsigned(module []byte) []byte {
+	const tail = 12
+	end := len(module) - len(signatureMark)
+	if end < tail || string(module[end:]) != signatureMark {
+		return module
+	}
+	size := int64(binary.BigEndian.Uint32(module[end-4 : end]))
+	if size > int64(end-tail) {
+		return module
+	}
+	return module[:int64(end-tail)-size]
 }
 
 // ParseDep reads a modules.dep (depmod(8), modules.dep(5)): one module per line,

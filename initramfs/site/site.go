@@ -58,24 +58,31 @@ type Content struct {
 func Default() *Site { return &Site{} }
 
 // Parse decodes site.toml strictly and checks it as a whole. name is used in
-// messages. Every fault found is in the error, joined, one per line.
+// messages. Every fault found is in the error, joined, one per line, as
+// name:line:column: what is wrong. The Site is nil when the text is not TOML of
+// this shape; when only some values are wrong it is returned beside the error.
 func Parse(name string, text []byte) (*Site, error) {
 	s := Default()
 	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
 	if err := d.Decode(s); err != nil {
-		return nil, position(name, err)
+		return nil, decodeError(name, err)
 	}
-	return s, s.check(name)
+	at := positions(text)
+	return s, s.check(func(key, format string, a ...any) error {
+		p := at[key]
+		return fmt.Errorf("%s:%d:%d: %s "+format, append([]any{name, p.Line, p.Column, key}, a...)...)
+	})
 }
 
-// position turns the decoder's errors into file:line:column: message.
-func position(name string, err error) error {
+// decodeError turns the decoder's errors into name:line:column: message.
+func decodeError(name string, err error) error {
 	var strict *toml.StrictMissingError
 	if errors.As(err, &strict) {
 		var all []error
 		for _, e := range strict.Errors {
 			row, col := e.Position()
-			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %q", name, row, col, strings.Join(e.Key(), ".")))
+			key := strings.Join(e.Key(), ".")
+			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %q%s", name, row, col, key, suggestion(key)))
 		}
 		return errors.Join(all...)
 	}
@@ -87,33 +94,41 @@ func position(name string, err error) error {
 	return fmt.Errorf("%s: %w", name, err)
 }
 
-func (s *Site) check(name string) error {
+// check says all that is wrong; fault makes one error at a key.
+func (s *Site) check(fault func(key, format string, a ...any) error) error {
 	var all []error
-	bad := func(format string, a ...any) { all = append(all, fmt.Errorf(name+": "+format, a...)) }
+	bad := func(key, format string, a ...any) { all = append(all, fault(key, format, a...)) }
 	if s.Hostname != "" && !isHostname(s.Hostname) {
-		bad("hostname %q is not a host name (RFC 1123: letters, digits and inner hyphens, up to 63)", s.Hostname)
+		bad("hostname", "%q is not a host name (RFC 1123: letters, digits and inner hyphens, up to 63)", s.Hostname)
 	}
-	for _, n := range s.NTP {
+	for i, n := range s.NTP {
 		if _, err := netip.ParseAddr(n); err != nil && !isDomain(n) {
-			bad("ntp %q is neither an address nor a host name", n)
+			bad(fmt.Sprintf("ntp[%d]", i), "%q is neither an address nor a host name", n)
 		}
 	}
 	if u := s.Control.UART; u != "" && (!strings.HasPrefix(u, "/dev/tty") || strings.Contains(u[5:], "/")) {
-		bad("control.uart %q is not a serial device such as /dev/ttyS1", u)
+		bad("control.uart", "%q is not a serial device such as /dev/ttyS1", u)
 	}
-	if s.Control.Baud < 0 {
-		bad("control.baud %d is negative", s.Control.Baud)
+	// 4 Mbaud is more than any of the boards' UARTs does.
+	if b := s.Control.Baud; b < 0 || b > 4_000_000 {
+		bad("control.baud", "%d is not a speed; 115200 is usual", b)
 	}
 	for i, c := range s.Content {
-		if err := isHTTP(c.Torrent); err != nil {
-			bad("content[%d].torrent %w", i, err)
+		key := func(format string, a ...any) string {
+			return fmt.Sprintf("content[%d].", i) + fmt.Sprintf(format, a...)
+		}
+		switch err := isHTTP(c.Torrent); {
+		case c.Torrent == "":
+			bad(strings.TrimSuffix(key(""), "."), "has no torrent, the URL of a .torrent file")
+		case err != nil:
+			bad(key("torrent"), "%w", err)
 		}
 		if b, err := hex.DecodeString(c.InfoHash); c.InfoHash != "" && (err != nil || len(b) != 20) {
-			bad("content[%d].info_hash %q is not 40 hexadecimal digits", i, c.InfoHash)
+			bad(key("info_hash"), "%q is not 40 hexadecimal digits", c.InfoHash)
 		}
-		for _, w := range c.WebSeeds {
+		for n, w := range c.WebSeeds {
 			if err := isHTTP(w); err != nil {
-				bad("content[%d].web_seeds %w", i, err)
+				bad(key("web_seeds[%d]", n), "%w", err)
 			}
 		}
 	}

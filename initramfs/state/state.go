@@ -48,12 +48,19 @@ type Board struct {
 	// BuildTime is SOURCE_DATE_EPOCH of the build, seconds since 1970: no
 	// clock on this box may be earlier.
 	BuildTime int64 `json:"build_time"`
-	// Modules are the kernel modules to load at boot, in dependency order, as
-	// paths inside the image.
-	Modules []string `json:"modules"`
+	// Modules are the kernel modules to load at boot, in dependency order.
+	Modules []Module `json:"modules"`
 	Disk    Disk     `json:"disk"`
 	// Watchdog is the hardware watchdog's time-out in seconds; 0 means none.
 	Watchdog int `json:"watchdog"`
+}
+
+// Module is one kernel module in the image.
+type Module struct {
+	Path string `json:"path"`
+	// Needs are the modules to be loaded before this one, as their places in
+	// the list, all of them earlier.
+	Needs []int `json:"needs,omitempty"`
 }
 
 // Disk tells the box how to find its own disk and the partitions on it.
@@ -66,6 +73,8 @@ type Disk struct {
 	// Partitions maps factory, slot-a, slot-b, state and data to the kernel's
 	// partition number.
 	Partitions map[string]int `json:"partitions"`
+	// GUIDs are those of the partitions, in lower case; GPT only.
+	GUIDs map[string]string `json:"guids,omitempty"`
 }
 
 // Boot is how far this boot has come.

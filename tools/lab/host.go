@@ -56,6 +56,13 @@ type nic struct {
 	first atomic.Value // of func(frame []byte) bool
 }
 
+// sendBuffer bounds what a host has under way on one connection: 90 full frames. It
+// is plenty at a home's round-trip time. A few hundred frames more fill the receive
+// ring of QEMU's model of the Allwinner Ethernet (512, Linux stmmac), which then
+// receives nothing ever again: hw/net/allwinner-sun8i-emac.c waits for a register
+// write that the driver has no reason for.
+const sendBuffer = 128 << 10
+
 // newHost makes a host without interfaces, which asks resolvers for names.
 func newHost(name string, resolvers []netip.Addr) (*Host, error) {
 	s := stack.New(stack.Options{
@@ -72,12 +79,14 @@ func newHost(name string, resolvers []netip.Addr) (*Host, error) {
 		HandleLocal: true,
 	})
 	sack, moderate, recovery := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.TCPRecovery(0)
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 4 << 10, Default: sendBuffer, Max: sendBuffer}
 	for _, opt := range []tcpip.SettableTransportProtocolOption{
 		&sack,
 		&moderate,
 		// RACK in this stack retransmits without need and keeps the window
 		// small (gvisor issue 9778).
 		&recovery,
+		&send,
 	} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return nil, fmt.Errorf("setting up TCP: %s", err)
