@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -27,16 +26,33 @@ type Fetched struct {
 	Took    time.Duration
 }
 
+// address is the box's own word for the address that it got by DHCP. The machine's
+// Ethernet address would lead to it, too, but U-Boot gives some boards another one.
+func (r *Rig) address(ctx context.Context) (netip.Addr, error) {
+	s, err := r.Control.Status(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, l := range s.Network.Links {
+		for _, a := range l.Addresses {
+			if p, err := netip.ParsePrefix(a.CIDR); err == nil && a.Source == "dhcp" {
+				return p.Addr(), nil
+			}
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("the box has no address from DHCP: %+v", s.Network.Links)
+}
+
 // Fetch lets aria2c, a BitTorrent client that knows nothing of us, fetch a content
 // from the box, and compares what it got. The program runs on this computer and
 // reaches the box through a forwarded port; its tracker names the box as the only
 // peer and no web seed, so every byte comes from the box.
 func (r *Rig) Fetch(ctx context.Context, program string, c lab.Content) (*Fetched, error) {
-	box, err := r.Machine.Address(ctx)
+	box, err := r.address(ctx)
 	if err != nil {
 		return nil, err
 	}
-	f, err := r.Home.Forward("127.0.0.1:0", "tcp", net.JoinHostPort(box.String(), fmt.Sprint(PeerPort)))
+	f, err := r.Home.Forward("127.0.0.1:0", "tcp", netip.AddrPortFrom(box, PeerPort).String())
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ type Options struct {
 	Site string
 	// Files are further files for the factory partition.
 	Files map[string][]byte
-	// Content is what the box is to share; nil: [DemoContent].
+	// Content is what the box is to share; nil: [DemoContent] for its board.
 	Content []lab.Content
 	// Console gets the box's console as it comes; may be nil.
 	Console io.Writer
@@ -54,10 +54,16 @@ type Options struct {
 	Home lab.Options
 }
 
-// DemoContent is what a box shares when nobody says otherwise: 16 MiB and a bit,
-// so that the last piece is a short one.
-func DemoContent() []lab.Content {
-	return []lab.Content{{Name: "demo.bin", Size: 16<<20 + 12345, Seed: 1}}
+// DemoContent is what a box of that board shares when nobody says otherwise: 16 MiB
+// and a bit, so that the last piece is a short one. QEMU's USB network card brings
+// 0.2 MB/s (full speed, a few packets in each frame of a millisecond), so a board
+// that has only that gets a sixteenth.
+func DemoContent(b *boards.Board) []lab.Content {
+	size := int64(16<<20 + 12345)
+	if b.QEMU != nil && b.QEMU.NIC == "usb-net" {
+		size /= 16
+	}
+	return []lab.Content{{Name: "demo.bin", Size: size, Seed: 1}}
 }
 
 // Rig is one box in one home.
@@ -83,7 +89,7 @@ const (
 func Start(ctx context.Context, o Options) (*Rig, error) {
 	r := &Rig{Content: o.Content}
 	if r.Content == nil {
-		r.Content = DemoContent()
+		r.Content = DemoContent(o.Board)
 	}
 	if err := r.start(ctx, o); err != nil {
 		return nil, errors.Join(fmt.Errorf("setting up %s: %w", o.Board.Name, err), r.Close())

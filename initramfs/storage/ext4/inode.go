@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 )
 
-// Inode numbers. firstInode is the first that is not reserved; it is lost+found's
-// as everywhere, because e2fsck looks for a place to put lost files.
+// Inode numbers. firstInode is the first that is not reserved, and lost+found has
+// it, as everywhere.
 const (
 	rootInode      = 2
 	resizeInode    = 7
@@ -98,7 +98,7 @@ func (l *layout) extent(start, count int64) []byte {
 	return e
 }
 
-// rootDirectory has lost+found in it, which e2fsck needs.
+// rootDirectory has lost+found in it: e2fsck puts there what it finds without a name.
 func (l *layout) rootDirectory() []byte {
 	return l.directory(rootInode, []entry{{rootInode, "."}, {rootInode, ".."}, {lostFoundInode, "lost+found"}})
 }

@@ -65,20 +65,20 @@ func (l *layout) superblock(group int64) []byte {
 	s.u32(0x20, blocksPerGroup)
 	s.u32(0x24, blocksPerGroup) // clusters
 	s.u32(0x28, inodesPerGroup)
-	s.u32(0x30, uint32(now))      // written
-	s.u16(0x36, math.MaxUint16)   // no check after so many mounts
-	s.u16(0x38, magic)            //
-	s.u16(0x3a, 1)                // cleanly unmounted
-	s.u16(0x3c, 2)                // on errors: read-only
-	s.u32(0x40, uint32(now))      // checked
-	s.u32(0x4c, 1)                // dynamic revision
-	s.u32(0x54, firstInode)       //
-	s.u16(0x58, inodeSize)        //
-	s.u16(0x5a, uint16(group))    //
-	s.u32(0x5c, compat)           //
-	s.u32(0x60, incompat)         //
-	s.u32(0x64, l.roCompat())     //
-	copy(s[0x68:0x78], l.UUID[:]) //
+	s.u32(0x30, uint32(now))    // written
+	s.u16(0x36, math.MaxUint16) // no check after so many mounts
+	s.u16(0x38, magic)
+	s.u16(0x3a, 1)           // cleanly unmounted
+	s.u16(0x3c, 2)           // on errors: read-only
+	s.u32(0x40, uint32(now)) // checked
+	s.u32(0x4c, 1)           // dynamic revision
+	s.u32(0x54, firstInode)
+	s.u16(0x58, inodeSize)
+	s.u16(0x5a, uint16(group))
+	s.u32(0x5c, compat)
+	s.u32(0x60, incompat)
+	s.u32(0x64, l.roCompat())
+	copy(s[0x68:0x78], l.UUID[:])
 	copy(s[0x78:0x88], l.Label)
 	s.u16(0xce, uint16(l.reserved))
 	s.u32(0xe0, journalInode)
