@@ -12,6 +12,7 @@ package firmware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -90,12 +91,11 @@ func Build(ctx context.Context, p Plan) (*release.Manifest, error) {
 	if err := os.MkdirAll(p.Out, 0o755); err != nil {
 		return nil, fmt.Errorf("building %s: %w", p.Board.Name, err)
 	}
-	temp, err := os.MkdirTemp(p.Out, "."+p.Board.Name+".building-")
+	done, err := b.workshop()
 	if err != nil {
 		return nil, fmt.Errorf("building %s: %w", p.Board.Name, err)
 	}
-	defer os.RemoveAll(temp)
-	b.temp = temp
+	defer done()
 
 	// What is fetched and what is compiled do not wait for each other.
 	first, fctx := errgroup.WithContext(ctx)
@@ -118,6 +118,32 @@ func Build(ctx context.Context, p Plan) (*release.Manifest, error) {
 		return nil, err
 	}
 	return b.publish()
+}
+
+// workshop makes the folder in which the outputs grow, and returns what clears it
+// up. One build of a board at a time works for one output folder: what a killed one
+// has left can then be told from what is in use.
+func (b *build) workshop() (func(), error) {
+	prefix := filepath.Join(b.Out, "."+b.Board.Name+".building")
+	unlock, err := userland.Lock(prefix)
+	if err != nil {
+		return nil, err
+	}
+	left, err := filepath.Glob(prefix + "-*")
+	for _, dir := range left {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err == nil {
+		b.temp, err = os.MkdirTemp(b.Out, filepath.Base(prefix)+"-")
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return func() {
+		os.RemoveAll(b.temp)
+		unlock()
+	}, nil
 }
 
 // stage is one step: it says in a few words what it made.

@@ -98,6 +98,18 @@ type shell struct {
 	n   int
 }
 
+// newShell waits for the prompt: before it gosh asks the terminal about itself and
+// swallows what is typed.
+func newShell(t *testing.T, box *rig.Rig) *shell {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	defer cancel()
+	if err := box.Machine.WaitConsole(ctx, "toggle key help"); err != nil {
+		t.Fatal(err)
+	}
+	return &shell{t: t, box: box}
+}
+
 // run types a command and returns what it printed.
 func (s *shell) run(line string) string {
 	s.t.Helper()
@@ -135,7 +147,7 @@ func TestDevImage(t *testing.T) {
 	}
 	box := power(t, b, func(o *rig.Options) { o.Files = map[string][]byte{"vsockprobe": data} })
 	before := until(t, b, box, "sharing")
-	sh := &shell{t: t, box: box}
+	sh := newShell(t, box)
 
 	if out := sh.run("ls /lib/modules; cat /proc/sys/kernel/modules_disabled"); !strings.Contains(out, "1") {
 		t.Errorf("kernel.modules_disabled is not 1: %q", out)
@@ -177,6 +189,7 @@ func TestPanicResets(t *testing.T) {
 	b := image(t, "pc-amd64", firmware.Dev)
 	box := power(t, b, nil)
 	before := until(t, b, box, "sharing")
+	newShell(t, box)
 	fmt.Fprint(box.Machine.Input(), "echo c > /proc/sysrq-trigger\n")
 	ctx := budget(t, b)
 	for {

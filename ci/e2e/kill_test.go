@@ -45,10 +45,10 @@ func TestKill(t *testing.T) {
 		if i%3 == 0 { // from the downloads on, every third time
 			dropUnpacked(t, cache)
 		}
-		if i%2 == 0 {
+		if i == rounds/2 { // until here there are outputs to be replaced
 			removeOutputs(t, out, board)
 		}
-		after := time.Duration(random.Int64N(int64(whole * 9 / 10)))
+		after := time.Duration(random.Int64N(int64(whole)))
 		if builder(t, program, args, max(after, time.Millisecond)) {
 			killed++
 		}

@@ -78,7 +78,7 @@ func (c Compiler) Compile(ctx context.Context, t Target, pkg string, tags ...str
 		return nil, fmt.Errorf("compiling %s: %w", pkg, err)
 	}
 	out := filepath.Join(dir, filepath.Base(pkg))
-	unlock, err := lock(out + ".lock")
+	unlock, err := Lock(out + ".lock")
 	if err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", pkg, err)
 	}
@@ -132,9 +132,9 @@ func (c Compiler) Toolchain(ctx context.Context) (Toolchain, error) {
 	return t, nil
 }
 
-// lock takes the advisory lock of a file and returns what gives it back. The
+// Lock takes the advisory lock of a file and returns what gives it back. The
 // kernel gives it back too when the process dies.
-func lock(name string) (func(), error) {
+func Lock(name string) (func(), error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/u-root/gobusybox/src/pkg/golang"
@@ -39,7 +40,7 @@ func (c Compiler) AddDevTools(ctx context.Context, t Target, a *Archive) error {
 		return fmt.Errorf("dev tools: %w", err)
 	}
 	file := filepath.Join(dir, fmt.Sprintf("%s-%x.cpio", t, key[:8]))
-	unlock, err := lock(file + ".lock")
+	unlock, err := Lock(file + ".lock")
 	if err != nil {
 		return fmt.Errorf("dev tools: %w", err)
 	}
@@ -76,6 +77,7 @@ func (c Compiler) devCommands(ctx context.Context) ([]string, error) {
 			list = append(list, line)
 		}
 	}
+	slices.Sort(list) // go list has no order of its own here, and the cache's key does
 	if len(list) == 0 {
 		return nil, fmt.Errorf("dev tools: go.mod names no u-root command as a tool")
 	}
