@@ -11,7 +11,7 @@ for module in . "$@"; do
     # Nested modules have their own turn.
     case "$module:$file" in .:./initramfs/workload/edgecache/*) continue ;; esac
     for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$module/$file"); do
-      (cd "$module" && go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" "$(dirname "$file")" >/tmp/fuzz.$$ 2>&1) ||
+      (cd "$module" && go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x "$(dirname "$file")" >/tmp/fuzz.$$ 2>&1) ||
         { cat /tmp/fuzz.$$; rm -f /tmp/fuzz.$$; echo "FAIL: $target in $file"; exit 1; }
       count=$((count + 1))
     done

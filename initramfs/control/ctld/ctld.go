@@ -12,11 +12,13 @@ package ctld
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -84,7 +86,7 @@ func Main(ctx context.Context, cfg Config) error {
 		serve(l)
 	}
 	if !cfg.NoLines {
-		wg.Go(func() { listenVsock(ctx, serve) })
+		wg.Go(func() { b.listenVsock(ctx, serve) })
 		wg.Go(func() { b.serialLine(ctx, srv, "virtio-serial", b.findPort, openPort) })
 		wg.Go(func() { b.uart(ctx, srv) })
 	}
@@ -101,14 +103,14 @@ func Main(ctx context.Context, cfg Config) error {
 
 // listenVsock serves this machine's host. The device is there when the module is
 // and stays away on a board without one.
-func listenVsock(ctx context.Context, serve func(net.Listener)) {
+func (b *box) listenVsock(ctx context.Context, serve func(net.Listener)) {
 	for {
 		// Any context id of ours: a guest may be given another one while it
 		// runs (migration). Listen would ask /dev/vsock, which is root's.
 		l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, control.VsockPort, nil)
 		if err == nil {
 			slog.Info("control channel on vsock", "port", control.VsockPort)
-			serve(fromHost{l})
+			serve(fromHost{l, b.dev()})
 			return
 		}
 		// Without the module: EAFNOSUPPORT. The list of modules is through
@@ -119,9 +121,20 @@ func listenVsock(ctx context.Context, serve func(net.Listener)) {
 	}
 }
 
+// dev tells whether this is a dev image.
+func (b *box) dev() bool {
+	var board state.Board
+	text, err := os.ReadFile(b.cfg.BoardFile)
+	return err == nil && json.Unmarshal(text, &board) == nil && board.Variant == "dev"
+}
+
 // fromHost lets in the host only. Programs on this same box could come through
-// the loopback (VMADDR_CID_LOCAL), and workloads must not.
-type fromHost struct{ net.Listener }
+// the loopback (VMADDR_CID_LOCAL), and workloads must not; in a dev image, whose
+// console has a root shell anyhow, they may.
+type fromHost struct {
+	net.Listener
+	loopback bool
+}
 
 func (l fromHost) Accept() (net.Conn, error) {
 	for {
@@ -129,7 +142,7 @@ func (l fromHost) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if a, ok := c.RemoteAddr().(*vsock.Addr); ok && a.ContextID == vsock.Host {
+		if a, ok := c.RemoteAddr().(*vsock.Addr); ok && (a.ContextID == vsock.Host || l.loopback && a.ContextID == unix.VMADDR_CID_LOCAL) {
 			return c, nil
 		}
 		c.Close()
