@@ -9,7 +9,8 @@ set -eu
 run='qemu-system-x86:qemu-system-x86_64 qemu-system-arm:qemu-system-aarch64 aria2:aria2c'
 test='gdisk:sgdisk fdisk:sfdisk dosfstools:fsck.fat mtools:mdir bmap-tools:bmaptool e2fsprogs:e2fsck
   u-boot-tools:dumpimage device-tree-compiler:dtc binutils:objdump sbsigntool:sbverify zstd:zstd cpio:cpio xz-utils:xz
-  nmap:nmap transmission-cli:transmission-cli dnsmasq-base:dnsmasq iproute2:ip tshark:tshark nftables:nft dpkg-dev:dpkg-deb git:git'
+  nmap:nmap transmission-cli:transmission-cli dnsmasq-base:dnsmasq iproute2:ip tshark:tshark curl:curl util-linux:nsenter dpkg:dpkg-deb git:git
+  python3-jsonschema:/usr/lib/python3/dist-packages/jsonschema'
 
 case "${1:-}" in
 run) want=$run ;;
@@ -26,7 +27,8 @@ command -v go >/dev/null || {
 PATH=$PATH:/usr/sbin:/sbin
 missing=
 for pair in $want; do
-  command -v "${pair#*:}" >/dev/null || missing="$missing ${pair%%:*}"
+  probe=${pair#*:} # a command, or a file by its full path
+  command -v "$probe" >/dev/null || [ -e "$probe" ] || missing="$missing ${pair%%:*}"
 done
 [ -n "$missing" ] || exit 0
 
