@@ -379,11 +379,11 @@ func decompress(file string, f fs.File) (string, []byte, error) {
 	return "", nil, fmt.Errorf("%s is not a module", file)
 }
 
-// nearest finds the existing module whose name shares the most with name, before
+// nearest finds the existing module, built in or not, whose name shares the most with name, before
 // and after a difference in the middle.
 func (p *Package) nearest(name string) string {
 	best, score := "", 59 // less than 60 % in common is no hint
-	for _, n := range slices.Sorted(maps.Keys(p.files)) {
+	for _, n := range slices.Concat(slices.Sorted(maps.Keys(p.files)), slices.Sorted(maps.Keys(p.builtin))) {
 		common := 0
 		for common < min(len(n), len(name)) && n[common] == name[common] {
 			common++
