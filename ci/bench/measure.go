@@ -13,6 +13,8 @@ import (
 
 	"github.com/fogwright/fogwright/boards"
 	"github.com/fogwright/fogwright/firmware"
+	"github.com/fogwright/fogwright/firmware/boot/uki"
+	"github.com/fogwright/fogwright/firmware/disk"
 	"github.com/fogwright/fogwright/firmware/source"
 	"github.com/fogwright/fogwright/tools/rig"
 )
@@ -131,7 +133,37 @@ func (b *bench) sizes(p firmware.Plan) error {
 		}
 		b.add(name, f.what, "MiB", mib(int64(f.budget)), mib(info.Size()))
 	}
+	size, err := initramfs(p)
+	if err != nil {
+		return err
+	}
+	b.add(name, "initramfs", "MiB", 0, mib(size))
 	return nil
+}
+
+// initramfs is the size of the archive in the first slot: a file of its own, or a
+// section of the unified kernel image.
+func initramfs(p firmware.Plan) (int64, error) {
+	image := filepath.Join(p.Out, p.Board.Name+".img")
+	files, err := disk.Files(image, 2)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		if f.Path == firmware.SlotInitrd {
+			return int64(len(f.Data)), nil
+		}
+		sections, err := uki.Sections(f.Data)
+		if err != nil {
+			continue // not the image: device trees and the like
+		}
+		for _, s := range sections {
+			if s.Name == ".initrd" {
+				return int64(len(s.Data)), nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("%s: the slot has no initramfs", image)
 }
 
 // boots measures time from power-on to having addresses and to sharing, and the
