@@ -50,7 +50,7 @@ type Options struct {
 	Console io.Writer
 	// Memory overrides the machine's memory, bytes; 0: as the board says.
 	Memory boards.Size
-	// Log gets what goes wrong in the lab.
+	// Home is what the virtual home is like; zero: an ordinary one.
 	Home lab.Options
 }
 
